@@ -1,0 +1,1 @@
+//! The protocol front ends: pure code that turns requests and changes into answers.

@@ -1,0 +1,1 @@
+//! The homeserver as a client sees it.
