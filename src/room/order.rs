@@ -68,10 +68,10 @@ pub fn place(slots: &[Slot], arrival: &Arrival<'_>) -> Placement {
     if arrival.stream_order && known.len() > 1 {
         order = arrange(&mut gap, &known);
     }
+    close_gaps(&order, &known, &mut gap);
     if let (true, true, Some(&first)) = (arrival.stream_order, arrival.starts_with_create, known.first()) {
         move_to_front(&mut order, &mut gap, first);
     }
-    close_gaps(&order, &known, &mut gap);
     if let (true, Some(Item::Known(_)), Some(Step::Slot(first))) =
         (arrival.starts_with_create, arrival.items.first(), steps.first())
     {

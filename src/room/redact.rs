@@ -61,10 +61,8 @@ pub fn redacted(event: &Event, redaction: &Event, room_version: &str) -> Event {
 
 /// The room version as a number; rules of unknown versions are those of version 1.
 fn rules(room_version: &str) -> u32 {
-    match room_version.parse() {
-        Ok(version @ 1..=NEWEST) => version,
-        _ => 1,
-    }
+    let number = room_version.parse().ok();
+    number.filter(|version| (1..=NEWEST).contains(version)).unwrap_or(1)
 }
 
 /// Whether a top-level key of an event survives.
