@@ -104,3 +104,7 @@ fn index_before(moved: Move, from: usize, to: usize, index: usize) -> Option<usi
         Some(index)
     }
 }
+
+#[cfg(test)]
+#[path = "ops_tests.rs"]
+pub(crate) mod tests;

@@ -461,3 +461,7 @@ fn not_negative(what: &str, value: Option<i64>) -> Result<Option<usize>, Refusal
         .map(|value| usize::try_from(value).map_err(|_| Refusal::InvalidParam(format!("{what} is negative: {value}"))))
         .transpose()
 }
+
+#[cfg(test)]
+#[path = "wire_tests.rs"]
+mod tests;

@@ -103,3 +103,7 @@ pub fn difference(old: &[Range], new: &[Range]) -> (Vec<Range>, Vec<Range>) {
     }
     (removed, added)
 }
+
+#[cfg(test)]
+#[path = "range_tests.rs"]
+mod tests;
