@@ -112,3 +112,6 @@ pub trait Protocol: Sized + Unpin + 'static {
     /// Drops what is pending of a room that the user is out of, but the event by which they left.
     fn revoke(&mut self, room_id: &RoomId);
 }
+
+#[cfg(test)]
+mod fixtures;
