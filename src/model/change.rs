@@ -40,7 +40,7 @@ pub struct UserChange {
     /// The receiving device.
     pub device: DeviceKey,
     /// Rooms of which anything changed for this user.
-    pub rooms: Vec<RoomChange>,
+    pub rooms: Vec<Arc<RoomChange>>,
     /// Global account data that really changed.
     pub account_data: Vec<AccountData>,
     /// What changed for the device alone.

@@ -11,7 +11,9 @@ use bytes::Bytes;
 use crate::ids::RoomId;
 use crate::model::change::Changed;
 use crate::model::load::{LoadPlan, Loaded};
+use crate::model::position::Position;
 use crate::model::user_view::UserView;
+use crate::protocol::sliding::list::{ListIndexes, ListSpec, SortedList};
 
 /// An answer, serialized once, so that every retry gets the same bytes.
 #[derive(Debug)]
@@ -79,6 +81,16 @@ pub enum Acknowledgement {
 pub trait Protocol: Sized + Unpin + 'static {
     /// A parsed request.
     type Request: Send + 'static;
+
+    /// The protocol's name in metrics.
+    const NAME: &'static str;
+
+    /// Gives the connection lists of the user that are already sorted, for use by the next request. They are used if
+    /// they stand at the position the connection is at.
+    fn with_indexes(&mut self, indexes: ListIndexes);
+
+    /// Returns the lists that had to be built, and as of which position, each once.
+    fn built_indexes(&mut self) -> Vec<(ListSpec, SortedList, Position)>;
 
     /// Judges the request and starts to process it. `view` is what the user knows now; it is used by a connection's first
     /// request, while later ones go on from the view of the last change applied. A request that was still being

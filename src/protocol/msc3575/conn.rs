@@ -95,17 +95,6 @@ impl Connection {
         &self.conn_id
     }
 
-    /// Gives the connection lists of the user that are already sorted, for use by the next request. They are used if
-    /// they stand at the position the connection is at.
-    pub fn with_indexes(&mut self, indexes: ListIndexes) {
-        self.indexes = indexes;
-    }
-
-    /// Returns the lists that had to be built, and as of which position, each once.
-    pub fn built_indexes(&mut self) -> Vec<(ListSpec, SortedList, Position)> {
-        std::mem::take(&mut self.built)
-    }
-
     fn sorted(&mut self, spec: &Arc<ListSpec>) -> SortedList {
         let position = self.state.view.position;
         if self.indexes.position() == position
@@ -365,6 +354,16 @@ impl Connection {
 
 impl Protocol for Connection {
     type Request = Request;
+
+    const NAME: &'static str = "msc3575";
+
+    fn with_indexes(&mut self, indexes: ListIndexes) {
+        self.indexes = indexes;
+    }
+
+    fn built_indexes(&mut self) -> Vec<(ListSpec, SortedList, Position)> {
+        std::mem::take(&mut self.built)
+    }
 
     fn accept(&mut self, request: Request, view: &UserView) -> Result<Accepted, Refusal> {
         self.roll_back();

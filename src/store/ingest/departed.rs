@@ -54,11 +54,8 @@ impl Ingest<'_> {
             return Ok(None);
         }
         let facts = stripped_facts(&stripped.events, &batch.device.user_id);
-        let ts = if facts.own_member_ts > 0 {
-            facts.own_member_ts
-        } else {
-            self.now
-        };
+        // msc3575.md 6.4: 0 if the homeserver stripped it.
+        let ts = facts.own_member_ts;
         member.room = UserRoom {
             membership,
             heroes: facts.heroes.into(),

@@ -235,7 +235,7 @@ pub(super) fn batch(
     let device_change = ingest.device(batch, device, sent)?;
     let committed = ingest.committed(Some(UserChange {
         device: batch.device.clone(),
-        rooms,
+        rooms: rooms.into_iter().map(Arc::new).collect(),
         account_data,
         device_change,
     }));
