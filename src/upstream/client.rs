@@ -1,6 +1,6 @@
 //! Requests to the homeserver. A [`Homeserver`] belongs to the thread that made it and owns its connections, so there is
-//! one per arbiter, not one per poller. Nothing is repeated here except for a connection found dead in the pool; redirects are
-//! never followed, because they could carry a token elsewhere.
+//! one per arbiter, not one per poller. Nothing is repeated here except for a connection found dead in the pool;
+//! redirects are never followed, because they could carry a token elsewhere.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use actix_tls::connect::{ConnectError as TlsConnectError, ConnectInfo, Connection};
 use awc::error::{ConnectError, PayloadError, SendRequestError};
-use awc::http::header::{CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
+use awc::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
 use awc::http::{Method, Uri};
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -346,6 +346,7 @@ impl Homeserver {
         let header = |name| response.headers().get(name).and_then(|value| value.to_str().ok());
         let retry_after = header(RETRY_AFTER).map(str::to_owned);
         let is_html = header(CONTENT_TYPE).is_some_and(|kind| kind.trim_start().starts_with("text/html"));
+        let is_encoded = header(CONTENT_ENCODING).is_some();
         let announced = header(CONTENT_LENGTH).and_then(|length| length.parse::<u64>().ok());
         if status != 200 {
             // Without its body a refusal is known by its status alone, which ends no token.
@@ -368,8 +369,13 @@ impl Homeserver {
         let body = self
             .read_body(&mut response, announced, limit, request.progress)
             .await?;
-        match body.trim_ascii_start().first() {
-            Some(b'{' | b'[') => Ok(body),
+        // awc takes a connection that closes too early for the end of the body.
+        let is_cut = |length| !is_encoded && length > body.len() as u64;
+        match *body.trim_ascii() {
+            [] if announced == Some(0) => Err(Error::from_answer(status, None, b"", false)),
+            [] => Err(Error::new(ErrorKind::Truncated, "the response has no body")),
+            [b'{', .., b'}'] | [b'[', .., b']'] if !announced.is_some_and(is_cut) => Ok(body),
+            [b'{' | b'[', ..] => Err(Error::new(ErrorKind::Truncated, "the response ended too early")),
             _ => Err(Error::from_answer(status, None, b"", false)),
         }
     }
@@ -496,3 +502,6 @@ fn tls(options: &HomeserverOptions) -> Result<Arc<rustls::ClientConfig>, Error> 
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(Arc::new(config))
 }
+
+#[cfg(test)]
+mod tests;

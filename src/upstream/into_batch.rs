@@ -435,3 +435,6 @@ fn key_request(message: &Fields<'_>) -> Option<KeyRequest> {
     let key = serde_json::to_string(&parts).ok()?;
     Some(KeyRequest { key, cancels })
 }
+
+#[cfg(test)]
+mod tests;
