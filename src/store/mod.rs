@@ -18,6 +18,8 @@ mod rows;
 mod schema;
 mod secrets;
 mod snapshot;
+#[cfg(test)]
+mod tests;
 mod view;
 mod writer;
 
