@@ -58,7 +58,7 @@ pub struct Connection {
     tokens: Tokens,
     limits: Limits,
     replay: Replay,
-    state: State,
+    pub(super) state: State,
     // What to return to if the request being processed fails.
     saved: Option<State>,
     pending: Option<Pending>,
