@@ -182,12 +182,13 @@ impl Loop {
             (false, true) => Phase::CatchingUp,
             (false, false) => Phase::Polling,
         });
-        let sent_at = *cursor.first_sent.get_or_insert_with(|| self.world.clock.moment());
+        cursor.first_sent.get_or_insert_with(|| self.world.clock.moment());
         let wait = if initial || cursor.catching_up {
             Duration::ZERO
         } else {
             LONG_POLL
         };
+        let attempt = std::time::Instant::now();
         let received = Arc::new(AtomicU64::new(0));
         let request = SyncRequest {
             token: self.shared.token.borrow().clone(),
@@ -199,7 +200,6 @@ impl Loop {
         let answer = {
             let sync = self.homeserver.sync(&request);
             tokio::pin!(sync);
-            let began = std::time::Instant::now();
             loop {
                 tokio::select! {
                     answer = &mut sync => break answer,
@@ -210,7 +210,7 @@ impl Loop {
                             log::info!(
                                 user_id:% = self.device.user_id,
                                 size_bytes = bytes,
-                                duration_ms = began.elapsed().as_millis();
+                                duration_ms = attempt.elapsed().as_millis();
                                 "first sync is under way at the homeserver"
                             );
                         }
@@ -219,11 +219,22 @@ impl Loop {
             }
         };
         self.shared.state.borrow_mut().bytes_received = received.load(Ordering::Relaxed);
+        let status = match &answer {
+            Ok(_) => "200".to_owned(),
+            Err(error) => error.status.map_or_else(
+                || format!("{:?}", error.kind).to_lowercase(),
+                |status| status.to_string(),
+            ),
+        };
+        metrics()
+            .upstream_seconds
+            .with_label_values(&[&*status])
+            .observe(attempt.elapsed().as_secs_f64());
         log::debug!(
             user_id:% = self.device.user_id,
             size_bytes = received.load(Ordering::Relaxed),
-            duration_ms = self.world.clock.moment().0 - sent_at.0,
-            status = if answer.is_ok() { "ok" } else { "failed" };
+            duration_ms = attempt.elapsed().as_millis(),
+            status = status.as_str();
             "v2 response"
         );
         answer
