@@ -189,11 +189,11 @@ async fn a_live_room_list(database: Database) {
         plain,
         "the newest room is on top: {answer:#}"
     );
-    assert_eq!(window(&answer, "dm"), [direct.clone()]);
-    assert_eq!(window(&answer, "encrypted"), [secret.clone()]);
-    assert_eq!(window(&answer, "spaces"), [space.clone()]);
-    assert_eq!(window(&answer, "invites"), [invited.clone()]);
-    assert_eq!(window(&answer, "favourites"), [plain.clone()]);
+    assert_eq!(window(&answer, "dm"), [&*direct]);
+    assert_eq!(window(&answer, "encrypted"), [&*secret]);
+    assert_eq!(window(&answer, "spaces"), [&*space]);
+    assert_eq!(window(&answer, "invites"), [&*invited]);
+    assert_eq!(window(&answer, "favourites"), [&*plain]);
     assert_eq!(
         window(&answer, "named"),
         [plain.clone(), secret.clone()],

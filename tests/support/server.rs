@@ -45,7 +45,7 @@ impl Server {
                 .env("SYNCV3_DEBUG", "1")
                 .env(
                     "SYNCV3_LOG_LEVEL",
-                    std::env::var("TEST_LOG_LEVEL").unwrap_or_else(|_| "warn".to_owned()),
+                    std::env::var_os("TEST_LOG_LEVEL").unwrap_or_else(|| "warn".into()),
                 )
                 .stdin(Stdio::null());
             for (key, value) in &settings {
