@@ -190,7 +190,8 @@ async fn main() {
     let mut live = Vec::new();
     for n in 0..500 {
         let room = bodies::account_room(n % options.rooms);
-        let waiting = client.sync(Some(&pos), 20_000, &window(20));
+        let body = window(20);
+        let waiting = client.sync(Some(&pos), 20_000, &body);
         let push = async {
             tokio::time::sleep(Duration::from_millis(5)).await;
             let event = bodies::message(
@@ -199,9 +200,9 @@ async fn main() {
                 1_900_000_000_000 + n as i64,
                 "x",
             );
-            let body = bodies::v2().join(&room, |room| room.timeline([event]));
+            let response = bodies::v2().join(&room, |room| room.timeline([event]));
             let sent = Instant::now();
-            homeserver.push("token0", body);
+            homeserver.push("token0", response);
             sent
         };
         let (answer, sent) = futures_util::future::join(waiting, push).await;
