@@ -149,6 +149,19 @@ where
     }
 }
 
+/// Like [`tell`], to a receiver whose type is not known here but whose kind is.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the other place where an unbounded send is allowed"
+)]
+pub fn tell_to<M>(to: &Recipient<Mail<M>>, kind: &'static str, message: M)
+where
+    M: Message + Send + 'static,
+    M::Result: Send,
+{
+    to.do_send(Mail::of_kind(message, kind));
+}
+
 /// Sends without regard to the mailbox's size. The caller proves in a comment that it cannot send without bound.
 #[expect(
     clippy::disallowed_methods,

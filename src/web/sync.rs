@@ -181,6 +181,7 @@ async fn ensure_poller(services: &Services, caller: &Caller) -> Result<watch::Re
     let ensure = EnsurePoller {
         device: caller.device.clone(),
         token: caller.token.clone(),
+        current: caller.current,
     };
     mail::ask(&services.fleet, ensure, ASK_TIMEOUT)
         .await?

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::support::bodies::{joined, message, room_state, state};
 use crate::support::client::Client;
 use crate::support::database::Database;
-use crate::support::homeserver::Homeserver;
+use crate::support::homeserver::{Concerns, Fault, Homeserver};
 use crate::support::server::Server;
 
 const ROOM: &str = "!r:h";
@@ -142,4 +142,38 @@ async fn each_sees_what_their_own_homeserver_answers_allow_on_postgres() {
     if let Some(database) = Database::postgres() {
         each_sees_what_their_own_homeserver_answers_allow(database).await;
     }
+}
+
+#[actix_rt::test]
+async fn a_room_that_was_left_while_nobody_polled_is_not_shown_for_ever() {
+    let database = Database::sqlite();
+    let homeserver = Homeserver::start();
+    let alice = "token".to_owned();
+    homeserver.register(&alice, "@a:h", "A");
+    homeserver.push(
+        &alice,
+        joined(
+            ROOM,
+            room_state(ROOM, "Room", &["@a:h"]),
+            vec![message("$1", "@a:h", 1, "x")],
+            1,
+        ),
+    );
+    homeserver.push(
+        &alice,
+        joined("!other:h", room_state("!other:h", "Other", &["@a:h"]), vec![], 1),
+    );
+    let server = Server::start(&database, &homeserver.url()).await;
+    let client = Client::new(&server.base, &alice);
+    let first = client.sync(None, 5_000, body()).await.ok();
+    let mut pos = first["pos"].as_str().unwrap().to_owned();
+    until(&client, &mut pos, |answer| answer["lists"]["all"]["count"] == 2).await;
+    // The homeserver no longer knows our position, and its new first response does not mention the other room.
+    homeserver.fault(
+        Concerns::path("joined_rooms").of(&alice),
+        Fault::answer(200, &json!({"joined_rooms": [ROOM]})),
+    );
+    homeserver.fault(Concerns::sync().of(&alice), Fault::error(400, "M_UNKNOWN"));
+    homeserver.push(&alice, json!({}));
+    until(&client, &mut pos, |answer| answer["lists"]["all"]["count"] == 1).await;
 }

@@ -16,6 +16,8 @@ pub struct EnsurePoller {
     pub device: DeviceKey,
     /// The token of the request that wants it.
     pub token: SecretString,
+    /// Whether it is the device's newest; an older one that still works is not swapped in.
+    pub current: bool,
 }
 
 /// Says that a client of the device was here. Replies at once.

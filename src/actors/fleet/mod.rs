@@ -161,15 +161,22 @@ impl Fleet {
         if child.addr.is_some() || self.stopping {
             return;
         }
-        let token = child.token.clone();
         let store = self.world.store.clone();
         let asked = device.clone();
         ctx.spawn(async move { store.device(asked).await }.into_actor(self).map(
             move |record, act, ctx| match record {
-                Ok(Some(record)) if act.children.get(&device).is_some_and(|child| child.addr.is_none()) => {
-                    act.start(ctx, record, token, false);
+                Ok(Some(record)) => {
+                    // The token may have changed, and a client may have started the poller, while we asked.
+                    let token = act
+                        .children
+                        .get(&device)
+                        .filter(|child| child.addr.is_none() && !act.stopping)
+                        .map(|child| child.token.clone());
+                    if let Some(token) = token {
+                        act.start(ctx, record, token, false);
+                    }
                 }
-                Ok(_) => {}
+                Ok(None) => {}
                 Err(error) => {
                     log::warn!(user_id:% = device.user_id, cause:% = error; "poller cannot be restarted yet");
                     ctx.run_later(Duration::from_secs(5), move |act, ctx| act.restart(ctx, device));
@@ -227,7 +234,7 @@ impl Handler<Mail<EnsurePoller>> for Fleet {
     type Result = ResponseActFuture<Self, Result<watch::Receiver<Progress>, FleetError>>;
 
     fn handle(&mut self, mail: Mail<EnsurePoller>, _: &mut Self::Context) -> Self::Result {
-        let (EnsurePoller { device, token }, running) = mail.open::<Self>();
+        let (EnsurePoller { device, token, current }, running) = mail.open::<Self>();
         if self.stopping {
             return Box::pin(actix::fut::ready(Err(FleetError::Stopping)));
         }
@@ -237,7 +244,7 @@ impl Handler<Mail<EnsurePoller>> for Fleet {
             && addr.connected()
         {
             let receiver = child.progress.subscribe();
-            if child.token.expose_secret() != token.expose_secret() {
+            if current && child.token.expose_secret() != token.expose_secret() {
                 child.token = token.clone();
                 if matches!(*child.progress.borrow(), Progress::NoToken(_)) {
                     child.progress.send_replace(Progress::Starting);
@@ -261,10 +268,26 @@ impl Handler<Mail<EnsurePoller>> for Fleet {
                     Ok(None) => return Err(FleetError::Store("device is not stored".to_owned())),
                     Err(error) => return Err(FleetError::Store(error.to_string())),
                 };
+                if act.stopping {
+                    return Err(FleetError::Stopping);
+                }
+                // An older token of the device does for a start only if there is no newer one.
+                let token = match &record.token {
+                    Some(newest) if !current => newest.clone(),
+                    _ => token,
+                };
                 // Somebody else's request may have started it while we asked.
-                let running = act.children.get(&device).is_some_and(|child| child.addr.is_some());
-                if !running {
-                    act.start(ctx, record, token, true);
+                match act.children.get_mut(&device) {
+                    Some(child) if child.addr.as_ref().is_some_and(Addr::connected) => {
+                        if current && child.token.expose_secret() != token.expose_secret() {
+                            child.token = token.clone();
+                            if let Some(addr) = &child.addr {
+                                // Bounded: one for each token that the homeserver has just vouched for.
+                                mail::tell(addr, UseToken(token));
+                            }
+                        }
+                    }
+                    _ => act.start(ctx, record, token, true),
                 }
                 match act.children.get(&device) {
                     Some(child) => Ok(child.progress.subscribe()),
@@ -336,6 +359,14 @@ impl Handler<Mail<TokenRefused>> for Fleet {
         let (refused, _running) = mail.open::<Self>();
         self.tokens
             .refuse(refused.token.expose_secret(), refused.problem.clone());
+        let newer = self
+            .children
+            .get(&refused.device)
+            .is_some_and(|child| child.token.expose_secret() != refused.token.expose_secret());
+        if newer {
+            // The device lives on with another token.
+            return;
+        }
         (self.end_device)(&refused.device, &refused.problem);
         if !refused.problem.soft_logout {
             let store = self.world.store.clone();
@@ -392,6 +423,7 @@ impl Handler<Mail<Resume>> for Fleet {
             async move { store.devices().await }
                 .into_actor(self)
                 .map(|devices, act, ctx| match devices {
+                    Ok(_) if act.stopping => {}
                     Ok(mut devices) => {
                         devices.sort_by_key(|record| std::cmp::Reverse(record.last_seen));
                         let now = act.world.clock.now();

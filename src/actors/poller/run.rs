@@ -1,7 +1,7 @@
 //! The v2 loop: request, store, wait until it is visible, request again. The next request is what deletes to-device
 //! messages at the homeserver, so it never leaves before the commit of what the last one brought.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,7 +20,8 @@ use crate::actors::poller::{Phase, PollerWorld, Shared, Start, token_problem};
 use crate::actors::room_cache::messages::Barrier;
 use crate::clock::Moment;
 use crate::ids::{DeviceKey, RoomId, UserId};
-use crate::model::batch::{Batch, JoinedRoom, MemberList, StateKey, StateRepair};
+use crate::model::batch::{Batch, JoinedRoom, LeftRoom, MemberList, StateKey, StateRepair};
+use crate::model::room::Membership;
 use crate::store::{Ingested, Outcome};
 use crate::upstream::backoff::{Backoff, Pace, Throttle};
 use crate::upstream::client::{Homeserver, SyncAnswer, SyncRequest};
@@ -65,6 +66,8 @@ struct Cursor {
     catching_up: bool,
     /// Key counts and fallback types as last stored: homeservers repeat them in every response.
     keys: Option<Keys>,
+    /// The token that the request being tried was sent with; the poller may have been given another meanwhile.
+    used: SecretString,
 }
 
 type Keys = (Option<BTreeMap<String, i64>>, Option<Vec<String>>);
@@ -96,6 +99,7 @@ impl Loop {
             first_sent: None,
             catching_up: true,
             keys: None,
+            used: start.token,
         };
         let mut backoff = Backoff::default();
         let mut throttle = Throttle::default();
@@ -189,9 +193,10 @@ impl Loop {
             LONG_POLL
         };
         let attempt = std::time::Instant::now();
+        cursor.used = self.shared.token.borrow().clone();
         let received = Arc::new(AtomicU64::new(0));
         let request = SyncRequest {
-            token: self.shared.token.borrow().clone(),
+            token: cursor.used.clone(),
             since: cursor.since.clone(),
             timeout_ms: u32::try_from(wait.as_millis()).unwrap_or(u32::MAX),
             filter: if initial { filter::FIRST } else { filter::LATER },
@@ -287,13 +292,15 @@ impl Loop {
             Outcome::Stored => {
                 cursor.since = Some(next_batch.clone());
                 cursor.stored = Some(next_batch.clone());
+                if first {
+                    self.reconcile(&next_batch).await;
+                }
                 cursor.stored_at = received_at;
                 cursor.keys = Some(keys);
             }
             Outcome::Superseded => {
                 // Another poller of this device was here, or the position was reset: the database is right.
-                let record = self.world.store.device(self.device.clone()).await.ok().flatten();
-                let since = record.and_then(|record| record.since);
+                let since = self.stored_position().await?;
                 log::warn!(user_id:% = self.device.user_id; "response does not continue the stored position, dropped");
                 cursor.since = since.clone();
                 cursor.stored = since;
@@ -388,6 +395,67 @@ impl Loop {
         Ok(ingested)
     }
 
+    /// Returns the position that the database holds, however long it takes: going on without it would mean a whole
+    /// first sync.
+    async fn stored_position(&self) -> Result<Option<String>, Failure> {
+        loop {
+            match self.world.store.device(self.device.clone()).await {
+                Ok(record) => return Ok(record.and_then(|record| record.since)),
+                Err(error) if error.is_retryable() => {
+                    if let Some(exit) = self.shared.ending.borrow().clone() {
+                        return Err(Failure::End(exit));
+                    }
+                    tokio::time::sleep(Duration::from_millis(500)).await;
+                }
+                Err(error) => return Err(Failure::End(Exit::Failed(error.to_string()))),
+            }
+        }
+    }
+
+    /// Ends the rooms that the database holds as joined although the homeserver does not: a first response does not
+    /// mention rooms that were left while nobody polled (upstream.md 2.7).
+    async fn reconcile(&self, stored: &str) {
+        let user_id = self.device.user_id.clone();
+        // Read before the homeserver is asked, so that a join in between is not taken for a leave.
+        let held = match self.world.store.user_snapshot(user_id).await {
+            Ok(held) => held,
+            Err(error) => {
+                log::warn!(user_id:% = self.device.user_id, cause:% = error; "rooms are not reconciled");
+                return;
+            }
+        };
+        let sent_at = self.world.clock.moment();
+        let token = self.shared.token.borrow().clone();
+        let joined: HashSet<RoomId> = match self.homeserver.joined_rooms(token.expose_secret()).await {
+            Ok(joined) => joined.into_iter().collect(),
+            Err(error) => {
+                log::info!(user_id:% = self.device.user_id, cause:% = error; "rooms are not reconciled");
+                return;
+            }
+        };
+        let mut batch = Batch::empty(self.device.clone(), Some(stored.to_owned()));
+        batch.sent_at = sent_at;
+        batch.received_at = self.world.clock.moment();
+        batch.left = held
+            .rooms
+            .into_iter()
+            .filter(|room| room.membership == Membership::Join && !joined.contains(&room.room_id))
+            .map(|room| LeftRoom {
+                room_id: room.room_id,
+                state: Vec::new(),
+                timeline: Vec::new(),
+                limited: false,
+                prev_batch: None,
+            })
+            .collect();
+        if batch.left.is_empty() {
+            return;
+        }
+        log::info!(user_id:% = self.device.user_id, rooms = batch.left.len(); "rooms left while nobody polled");
+        // A failure to store is reported where it happens; the next first sync reconciles again.
+        let _ = self.ingest(batch).await;
+    }
+
     fn count(&self, skipped: &crate::upstream::wire::Skipped) {
         let total = metrics();
         for (what, n) in [
@@ -417,8 +485,10 @@ impl Loop {
                     continue;
                 }
             };
-            let record = self.world.store.device(self.device.clone()).await.ok().flatten();
-            let mut batch = Batch::empty(self.device.clone(), record.and_then(|record| record.since));
+            let Ok(since) = self.stored_position().await else {
+                return;
+            };
+            let mut batch = Batch::empty(self.device.clone(), since);
             batch.sent_at = sent_at;
             batch.received_at = self.world.clock.moment();
             let mut room = JoinedRoom::empty(room_id.clone());
@@ -460,6 +530,14 @@ impl Loop {
             state.last_failure = Some(error.to_string());
             state.failures_in_a_row
         };
+        let about_token = matches!(
+            error.kind,
+            ErrorKind::LoggedOut | ErrorKind::Deactivated | ErrorKind::SoftLogout | ErrorKind::Locked
+        );
+        if about_token && self.shared.token.borrow().expose_secret() != cursor.used.expose_secret() {
+            // The refusal is the old token's; the new one has not been tried yet.
+            return After::RetryWithNewToken;
+        }
         match error.kind {
             ErrorKind::InvalidSince if cursor.since.is_some() => {
                 log::warn!(user_id:% = self.device.user_id; "homeserver does not know our position, starting over");
@@ -470,13 +548,13 @@ impl Loop {
             }
             ErrorKind::LoggedOut | ErrorKind::Deactivated => {
                 log::info!(user_id:% = self.device.user_id, device_id:% = self.device.device_id; "homeserver ended the token");
-                self.refused(error).await;
+                self.refused(error, &cursor.used);
                 return After::End(Exit::LoggedOut);
             }
             ErrorKind::SoftLogout | ErrorKind::Locked => {
                 log::info!(user_id:% = self.device.user_id, device_id:% = self.device.device_id; "paused until there is a new token");
                 self.phase(Phase::Paused);
-                self.refused(error).await;
+                self.refused(error, &cursor.used);
                 metrics().pollers_paused.inc();
                 let retry = if matches!(error.kind, ErrorKind::Locked) {
                     LOCKED_RETRY
@@ -521,7 +599,7 @@ impl Loop {
     }
 
     /// Tells those who wait, and the fleet, that the homeserver does not take the token.
-    async fn refused(&self, error: &Error) {
+    fn refused(&self, error: &Error, token: &SecretString) {
         let problem = token_problem(error);
         self.publish(Progress::NoToken(problem.clone()));
         // Bounded: one for each answer of the homeserver.
@@ -529,7 +607,7 @@ impl Loop {
             &self.fleet,
             TokenRefused {
                 device: self.device.clone(),
-                token: self.shared.token.borrow().clone(),
+                token: token.clone(),
                 problem,
             },
         );

@@ -240,6 +240,12 @@ impl Handler<Mail<FindSession>> for Registry {
                     mail::tell(&addr, End(EndReason::Replaced));
                     return Err(error);
                 }
+                if act.stopping {
+                    mail::tell(&addr, End(EndReason::Shutdown));
+                    return Err(RegistryError::Stopping);
+                }
+                // Others may have come while this one was made ready.
+                act.limit(&device);
                 let now = act.world.clock.moment();
                 let connections = act.sessions.entry(device).or_default();
                 let handle = Handle {

@@ -82,7 +82,8 @@ impl<P: Protocol> Serving<P> {
         let mut waited = Duration::ZERO;
         loop {
             if let Err(error) = self.load().await {
-                // The connection keeps the changes for the next request.
+                // The connection keeps the changes for the next request, and a pause told meanwhile was for this one.
+                self.shared.paused.take();
                 self.shared.conn.borrow_mut().roll_back();
                 return Err(error);
             }
@@ -91,6 +92,7 @@ impl<P: Protocol> Serving<P> {
             }
             if let Some(problem) = self.shared.paused.take() {
                 // What was to be answered stays in the connection's buffer for the retry with a new token.
+                self.revoke_what_ended();
                 self.shared.conn.borrow_mut().render();
                 return Err(ServeError::Token(problem));
             }

@@ -56,6 +56,8 @@ pub struct UserCache {
     phase: Phase,
     waiting: Vec<(Attach, oneshot::Sender<Result<Attached, CacheError>>)>,
     sessions: HashMap<u64, Listener>,
+    /// Which attempt at loading counts; earlier ones that finish late do not.
+    loads: u64,
     exit: Option<Exit>,
     listing: Option<Listing>,
 }
@@ -91,6 +93,7 @@ impl UserCache {
             phase: Phase::Loading { pending: Vec::new() },
             waiting: Vec::new(),
             sessions: HashMap::new(),
+            loads: 0,
             exit: None,
             listing: None,
         }
@@ -100,6 +103,8 @@ impl UserCache {
     /// covers are recognised by their position.
     fn load(&mut self, ctx: &mut Context<Self>) {
         self.phase = Phase::Loading { pending: Vec::new() };
+        self.loads += 1;
+        let load = self.loads;
         let subscribe = Subscribe {
             user_id: self.user_id.clone(),
             cache: ctx.address(),
@@ -124,7 +129,8 @@ impl UserCache {
                 .map_err(|e| failed(e.to_string()))?;
             Ok::<_, CacheError>((snapshot, shared))
         };
-        ctx.spawn(work.into_actor(self).map(|loaded, act, ctx| match loaded {
+        ctx.spawn(work.into_actor(self).map(move |loaded, act, ctx| match loaded {
+            _ if act.loads != load => {}
             Ok((snapshot, shared)) => act.loaded(snapshot, shared, ctx),
             Err(error) => {
                 for (_, reply) in act.waiting.drain(..) {
@@ -182,6 +188,14 @@ impl UserCache {
         })
     }
 
+    /// Tells every session that it must not go on.
+    fn dismiss_sessions(&mut self) {
+        for (_, listener) in self.sessions.drain() {
+            // Bounded: one per session, which hears nothing more from here.
+            mail::tell_to(&listener.recipient, SESSION_KIND, SessionNotice::Missed);
+        }
+    }
+
     fn fan_out(&mut self, changed: Changed) {
         let changed = Arc::new(changed);
         self.sessions.retain(|_, listener| {
@@ -215,6 +229,8 @@ impl Actor for UserCache {
         if let Some(listing) = self.listing.take() {
             self.observatory.dismiss(&listing, self.exit.as_ref());
         }
+        // Also after a panic: a session that hears nothing more would show its client an ever older world.
+        self.dismiss_sessions();
         // Bounded: one per life of a cache.
         mail::tell(
             &self.room_cache,
@@ -252,11 +268,7 @@ impl Handler<Mail<Lagged>> for UserCache {
     fn handle(&mut self, mail: Mail<Lagged>, ctx: &mut Self::Context) {
         let (_, _running) = mail.open::<Self>();
         log::warn!("a user's cache fell behind and reads everything anew");
-        for listener in self.sessions.values() {
-            // A session too full even for this ends by its own bound.
-            mail::offer_to(&listener.recipient, SESSION_KIND, SessionNotice::Missed);
-        }
-        self.sessions.clear();
+        self.dismiss_sessions();
         self.load(ctx);
     }
 }
