@@ -158,7 +158,8 @@ impl Ingest<'_> {
         } else {
             self.memory.members.put((user_nid, nid), member);
         }
-        let something = changed || !change.receipts.is_empty() || change.typing.is_some();
+        let something =
+            changed || !change.receipts.is_empty() || change.typing.is_some() || !change.transaction_ids.is_empty();
         Ok((shown && something).then_some(change))
     }
 
@@ -192,6 +193,11 @@ impl Ingest<'_> {
                 continue;
             };
             if let Some(entry) = member.view.get_mut(known.nid) {
+                // Another device's poller was first; only this one is told the transaction ID.
+                if let Some(transaction_id) = &received.transaction_id {
+                    out.transaction_ids
+                        .insert(event.event_id.clone(), transaction_id.clone());
+                }
                 // Its predecessor is in the same response: whatever was missing before it is not missing any more.
                 if index > start {
                     entry.gap_before = false;
