@@ -3,6 +3,8 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::wire::Body;
 use crate::protocol::{Answer, Refusal};
 
@@ -86,6 +88,10 @@ impl Replay {
             self.received_device_list_seq = self.received_device_list_seq.max(buffered.device_list_seq);
         }
         self.buffer.retain(|buffered| buffered.number >= number);
+        if let Some(received) = self.buffer.front_mut().filter(|buffered| buffered.number == number) {
+            // Only its position is still needed: a client that is idle for long should not hold a large answer.
+            received.answer = Arc::new(Answer { body: Bytes::new() });
+        }
         let next = self.next_after(number);
         if same && let Some(answer) = next {
             return Ok(Verdict::Replay {
