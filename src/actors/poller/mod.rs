@@ -2,6 +2,7 @@
 //! nothing about rooms and shows nothing to clients.
 
 pub mod messages;
+mod repair;
 mod run;
 
 use std::cell::{Cell, RefCell};
@@ -294,7 +295,7 @@ impl Handler<Mail<FetchMembers>> for Poller {
             let Ok(homeserver) = client(&world.homeserver) else {
                 return false;
             };
-            let work = run::fetch_members(&world, &homeserver, &token, user_id, room_id);
+            let work = repair::fetch_members(&world, &homeserver, &token, user_id, room_id);
             tokio::time::timeout(MEMBERS_TIMEOUT, work).await.unwrap_or(false)
         })
     }

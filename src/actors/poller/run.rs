@@ -1,7 +1,7 @@
 //! The v2 loop: request, store, wait until it is visible, request again. The next request is what deletes to-device
 //! messages at the homeserver, so it never leaves before the commit of what the last one brought.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,9 +19,8 @@ use crate::actors::poller::messages::Progress;
 use crate::actors::poller::{Phase, PollerWorld, Shared, Start, token_problem};
 use crate::actors::room_cache::messages::Barrier;
 use crate::clock::Moment;
-use crate::ids::{DeviceKey, RoomId, UserId};
-use crate::model::batch::{Batch, JoinedRoom, LeftRoom, MemberList, StateKey, StateRepair};
-use crate::model::room::Membership;
+use crate::ids::DeviceKey;
+use crate::model::batch::Batch;
 use crate::store::{Ingested, Outcome};
 use crate::upstream::backoff::{Backoff, Pace, Throttle};
 use crate::upstream::client::{Homeserver, SyncAnswer, SyncRequest};
@@ -38,9 +37,7 @@ const ROOMS_PER_PART: usize = 50;
 /// A first sync is logged this often while it runs.
 const PROGRESS_EVERY: Duration = Duration::from_secs(15);
 /// How long to wait until a commit is visible; it is only ever a mailbox away.
-const BARRIER_TIMEOUT: Duration = Duration::from_secs(60);
-/// Entries in doubt that are fetched one by one (upstream.md 4.5, rule 2).
-const MAX_DOUBTS: usize = 20;
+pub(super) const BARRIER_TIMEOUT: Duration = Duration::from_secs(60);
 /// A locked account is asked about this often.
 const LOCKED_RETRY: Duration = Duration::from_secs(300);
 
@@ -367,7 +364,7 @@ impl Loop {
     }
 
     /// Stores one batch, trying again for as long as the database is the reason, and waits until it is visible.
-    async fn ingest(&self, batch: Batch) -> Result<Ingested, Failure> {
+    pub(super) async fn ingest(&self, batch: Batch) -> Result<Ingested, Failure> {
         let mut batch = batch;
         let mut pause = Duration::from_millis(200);
         let ingested = loop {
@@ -397,7 +394,7 @@ impl Loop {
 
     /// Returns the position that the database holds, however long it takes: going on without it would mean a whole
     /// first sync.
-    async fn stored_position(&self) -> Result<Option<String>, Failure> {
+    pub(super) async fn stored_position(&self) -> Result<Option<String>, Failure> {
         loop {
             match self.world.store.device(self.device.clone()).await {
                 Ok(record) => return Ok(record.and_then(|record| record.since)),
@@ -412,50 +409,6 @@ impl Loop {
         }
     }
 
-    /// Ends the rooms that the database holds as joined although the homeserver does not: a first response does not
-    /// mention rooms that were left while nobody polled (upstream.md 2.7).
-    async fn reconcile(&self, stored: &str) {
-        let user_id = self.device.user_id.clone();
-        // Read before the homeserver is asked, so that a join in between is not taken for a leave.
-        let held = match self.world.store.user_snapshot(user_id).await {
-            Ok(held) => held,
-            Err(error) => {
-                log::warn!(user_id:% = self.device.user_id, cause:% = error; "rooms are not reconciled");
-                return;
-            }
-        };
-        let sent_at = self.world.clock.moment();
-        let token = self.shared.token.borrow().clone();
-        let joined: HashSet<RoomId> = match self.homeserver.joined_rooms(token.expose_secret()).await {
-            Ok(joined) => joined.into_iter().collect(),
-            Err(error) => {
-                log::info!(user_id:% = self.device.user_id, cause:% = error; "rooms are not reconciled");
-                return;
-            }
-        };
-        let mut batch = Batch::empty(self.device.clone(), Some(stored.to_owned()));
-        batch.sent_at = sent_at;
-        batch.received_at = self.world.clock.moment();
-        batch.left = held
-            .rooms
-            .into_iter()
-            .filter(|room| room.membership == Membership::Join && !joined.contains(&room.room_id))
-            .map(|room| LeftRoom {
-                room_id: room.room_id,
-                state: Vec::new(),
-                timeline: Vec::new(),
-                limited: false,
-                prev_batch: None,
-            })
-            .collect();
-        if batch.left.is_empty() {
-            return;
-        }
-        log::info!(user_id:% = self.device.user_id, rooms = batch.left.len(); "rooms left while nobody polled");
-        // A failure to store is reported where it happens; the next first sync reconciles again.
-        let _ = self.ingest(batch).await;
-    }
-
     fn count(&self, skipped: &crate::upstream::wire::Skipped) {
         let total = metrics();
         for (what, n) in [
@@ -467,59 +420,6 @@ impl Loop {
                 total.upstream_skipped_total.with_label_values(&[what]).inc_by(n as u64);
                 log::warn!(user_id:% = self.device.user_id, kind = what, count = n; "malformed data skipped");
             }
-        }
-    }
-
-    /// Asks the homeserver where two responses disagreed or a room came without its beginning.
-    async fn repair(&self, ingested: &Ingested) {
-        let token = self.shared.token.borrow().clone();
-        for (room_id, key) in ingested.doubts.iter().take(MAX_DOUBTS) {
-            self.resolve(&token, room_id, key).await;
-        }
-        for room_id in ingested.rooms_without_create.iter().take(MAX_DOUBTS) {
-            let sent_at = self.world.clock.moment();
-            let state = match self.homeserver.state(token.expose_secret(), room_id).await {
-                Ok(state) => state,
-                Err(error) => {
-                    log::warn!(room_id:%, cause:% = error; "state of a room without create event is not to be had");
-                    continue;
-                }
-            };
-            let Ok(since) = self.stored_position().await else {
-                return;
-            };
-            let mut batch = Batch::empty(self.device.clone(), since);
-            batch.sent_at = sent_at;
-            batch.received_at = self.world.clock.moment();
-            let mut room = JoinedRoom::empty(room_id.clone());
-            room.state = state;
-            room.limited = true;
-            batch.joined.push(room);
-            if let Err((error, _)) = self.world.store.ingest(batch).await {
-                log::warn!(room_id:%, cause:% = error; "state of a room could not be stored");
-            }
-        }
-    }
-
-    async fn resolve(&self, token: &SecretString, room_id: &RoomId, key: &StateKey) {
-        let sent_at = self.world.clock.moment();
-        let event = match self.homeserver.state_entry(token.expose_secret(), room_id, key).await {
-            Ok(event) => event,
-            Err(error) => {
-                log::debug!(room_id:%, cause:% = error; "state entry in doubt stays in doubt");
-                return;
-            }
-        };
-        let repair = StateRepair {
-            room_id: room_id.clone(),
-            user_id: self.device.user_id.clone(),
-            key: key.clone(),
-            event,
-            sent_at,
-            received_at: self.world.clock.moment(),
-        };
-        if let Err(error) = self.world.store.repair(repair).await {
-            log::warn!(room_id:%, cause:% = error; "state entry could not be repaired");
         }
     }
 
@@ -620,7 +520,7 @@ struct Stored {
     had_content: bool,
 }
 
-enum Failure {
+pub(super) enum Failure {
     Upstream(Error),
     End(Exit),
 }
@@ -628,41 +528,5 @@ enum Failure {
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         Failure::Upstream(error)
-    }
-}
-
-/// Fetches and stores a room's whole member list. Returns whether it is stored.
-pub(crate) async fn fetch_members(
-    world: &PollerWorld,
-    homeserver: &Homeserver,
-    token: &SecretString,
-    user_id: UserId,
-    room_id: RoomId,
-) -> bool {
-    let sent_at = world.clock.moment();
-    let members = match homeserver.members(token.expose_secret(), &room_id).await {
-        Ok(members) => members,
-        Err(error) => {
-            log::warn!(room_id:%, cause:% = error; "member list could not be fetched");
-            return false;
-        }
-    };
-    let count = members.len();
-    let list = MemberList {
-        room_id: room_id.clone(),
-        user_id,
-        members,
-        sent_at,
-        received_at: world.clock.moment(),
-    };
-    match world.store.members(list).await {
-        Ok(_) => {
-            log::info!(room_id:%, events = count; "member list stored");
-            mail::ask(&world.room_cache, Barrier, BARRIER_TIMEOUT).await.is_ok()
-        }
-        Err(error) => {
-            log::warn!(room_id:%, cause:% = error; "member list could not be stored");
-            false
-        }
     }
 }
